@@ -13,6 +13,7 @@ end
 local broker = require "spec.support.broker"
 local clock = require "host.clock"
 local exchange = require "mill.exchange"
+local failpoint = require "mill.failpoint"
 local fault = require "mill.fault"
 local kafka = require "host.kafka"
 local ledger = require "mill.ledger"
@@ -360,19 +361,22 @@ describe("the producer's spool", function()
                                    ["message.timeout.ms"] = 1500 } })
     put(b, "A", 1, 5)
     serve(b, function() return b.counts.published == 5 end, "the acknowledgements")
-    local sent = 5
-    repeat -- until one is caught in the middle
-      put(b, "A", sent + 1, sent + 15)
-      sent = sent + 15
-      serve(b, function() return b.drain.state == "deliver" or not b:owes() end, "a transaction")
-    until b.drain.state == "deliver"
-    clock.sleep(1000)
-    -- Nobody steps it: as if the process had been stopped. Kafka looks each ten seconds.
-    local from = clock.mono_ms()
-    wait(function() return clock.mono_ms() - from > 14000 end, "Kafka's patience to end")
-    serve(b, function() return b.counts.published == sent end, "all of them")
+    -- With a transaction sent, nobody steps it: as if the process had been stopped. Kafka looks each
+    -- ten seconds.
+    local hit, held = failpoint.hit, false
+    finally(function() failpoint.hit = hit end)
+    function failpoint.hit(point)
+      if point == "drain.sent" and not held then
+        held = true
+        clock.sleep(15000)
+      end
+      return hit(point)
+    end
+    put(b, "A", 6, 20)
+    serve(b, function() return b.counts.published == 20 end, "all of them")
+    assert.is_true(held)
     b:close()
-    assert.equal(expected("A", 1, sent), values(name, "A"))
+    assert.equal(expected("A", 1, 20), values(name, "A"))
   end)
 
   it("survives kill -9 again and again", function()
