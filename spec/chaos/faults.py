@@ -170,14 +170,14 @@ KINDS["freeze-long"] = freezing(SESSION_TIMEOUT_S + 1, SESSION_TIMEOUT_S + 4)
 @on_instance
 def memory_limit(arena, dice, instance):
     """No more address space than it has, or little more, for a moment. Being
-    out of memory may end it (1, abort, and SIGSEGV: a stack that cannot grow);
-    it must not be wrong."""
+    out of memory may end it (1, abort, SIGSEGV: a stack that cannot grow, 127:
+    its libraries were still being loaded); it must not be wrong."""
     pid = instance.process.pid
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     try:
         with open("/proc/%d/statm" % pid, encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
-        instance.expected.update((1, 3, -signal.SIGABRT, -signal.SIGSEGV))
+        instance.expected.update((1, 3, 127, -signal.SIGABRT, -signal.SIGSEGV))
         soft = size + dice.choice((0, 1 << 20, 16 << 20))
         resource.prlimit(pid, resource.RLIMIT_AS, (soft, unlimited[1]))
         arena.sleep(dice.uniform(0.3, 1.5))
@@ -213,7 +213,7 @@ def leave(arena, dice, instance):
     if len(arena.fleet.running()) < 2:
         return False
     instance.wanted = False
-    return instance.kill(signal.SIGTERM, 0, 3, -signal.SIGTERM)
+    return instance.kill(signal.SIGTERM, 0, 3, 130, -signal.SIGTERM)  # 130: asked twice
 
 
 # --- the producer's ---------------------------------------------------------------

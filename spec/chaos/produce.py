@@ -10,6 +10,7 @@ import os
 import random
 import re
 import subprocess
+import threading
 import time
 
 import exchange
@@ -33,6 +34,7 @@ class Producer(Arena):
         self.spool = os.path.join(folder, "spool")
         self.mounted = False
         self.full_since = None  # the disk of the spool, until there is room again
+        self.fillers, self.fill_lock = 0, threading.Lock()
 
     def command(self):
         settings = {"name": self.name, "topic": self.name, "every": "%dms" % EVERY_MS,
@@ -73,7 +75,10 @@ class Producer(Arena):
     def fill_disk(self, seconds):
         """Not a byte is left for a while."""
         self.fleet.filled = True
-        self.full_since = time.monotonic()
+        with self.fill_lock:
+            self.fillers += 1
+            if self.fillers == 1:
+                self.full_since = time.monotonic()
         # Several may fill it at the same time.
         path = os.path.join(self.spool, "filler-%d" % time.monotonic_ns())
         with open(path, "wb", buffering=0) as filler:
@@ -84,7 +89,11 @@ class Producer(Arena):
                 pass
         self.sleep(seconds)
         os.unlink(path)
-        self.full_since = None
+        self.sleep(GRACE_S)  # what is in memory only is written with the next answer
+        with self.fill_lock:
+            self.fillers -= 1
+            if self.fillers == 0:
+                self.full_since = None
 
     def ended(self):
         """Who ends while the disk is full takes along what Kafka did not take
