@@ -8,7 +8,10 @@ local kafka = require "host.kafka"
 local kafka_ = require "spec.support.kafka"
 
 local RECORDS = 3000
-local QUICK = { ["session.timeout.ms"] = 4000, ["heartbeat.interval.ms"] = 100 }
+-- The development broker waits for further members 3 s at first, later a second less than the session:
+-- who waits longer than its session is forgotten without an answer, so a stall must not reach that.
+local PAIR = { ["session.timeout.ms"] = 8000, ["heartbeat.interval.ms"] = 100 }
+local LONE = { ["session.timeout.ms"] = 30000, ["heartbeat.interval.ms"] = 100 }
 
 local broker, boot
 
@@ -37,7 +40,7 @@ describe("a group of two", function()
   it("reads every record once while members come and go", function()
     local log = kafka_.log()
     local a <close> = kafka_.member {
-      brokers = boot, group = "two", topic = "t", conf = QUICK, log = log,
+      brokers = boot, group = "two", topic = "t", conf = PAIR, log = log,
     }
     assert.equal("NONE", a.consumer:protocol())
     kafka_.drive({ a }, "the first assignment", function() return a:owned() == 3 end)
@@ -45,7 +48,7 @@ describe("a group of two", function()
     assert.is_string(a.consumer:member())
     kafka_.drive({ a }, "a first part", function() return log.read > 500 end)
     local b <close> = kafka_.member {
-      brokers = boot, group = "two", topic = "t", conf = QUICK, log = log,
+      brokers = boot, group = "two", topic = "t", conf = PAIR, log = log,
     }
     kafka_.drive({ a, b }, "the second member", function()
       return b:owned() > 0 and a:owned() + b:owned() == 3
@@ -61,7 +64,7 @@ end)
 describe("a member of a group", function()
   it("gets its partitions paused, at the offset it names", function()
     local m <close> = kafka_.member {
-      brokers = boot, group = "paused", topic = "t", conf = QUICK, paused = true,
+      brokers = boot, group = "paused", topic = "t", conf = LONE, paused = true,
     }
     m.log.next = { [0] = 100, 200, 300 }
     kafka_.drive({ m }, "the assignment", function() return m:owned() == 3 end)
@@ -80,7 +83,7 @@ describe("a member of a group", function()
   end)
 
   it("leaves at once, and reads nothing more", function()
-    local m <close> = kafka_.member { brokers = boot, group = "leaver", topic = "t", conf = QUICK }
+    local m <close> = kafka_.member { brokers = boot, group = "leaver", topic = "t", conf = LONE }
     kafka_.drive({ m }, "the assignment", function() return m:owned() == 3 end)
     assert.is_true(m.consumer:leave())
     assert.is_true(m.consumer:leave())
@@ -90,7 +93,7 @@ describe("a member of a group", function()
 
   it("cannot leave as a static member of the development broker, and says so", function()
     local m <close> = kafka_.member {
-      brokers = boot, group = "static", topic = "t", instance = "here/0", conf = QUICK,
+      brokers = boot, group = "static", topic = "t", instance = "here/0", conf = LONE,
     }
     kafka_.drive({ m }, "the assignment", function() return m:owned() == 3 end)
     local ok, message, code = m.consumer:leave()

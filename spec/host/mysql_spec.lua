@@ -56,9 +56,11 @@ describe("mysql.connect", function()
   end)
 
   it("is REFUSED when the host has no address", function()
-    local db, message, code, errno = mysql.connect { user = "me", host = "no-host.invalid" }
+    local host = ("a"):rep(64) .. ".invalid" -- too long a label: no name server is asked
+    local db, message, code, errno = mysql.connect { user = "me", host = host }
     assert.same({ nil, "REFUSED", 2005 }, { db, code, errno })
-    assert.matches("^mysql: REFUSED: me@no%-host%.invalid:3306/: Unknown server host ", message)
+    local want = ("mysql: REFUSED: me@%s:3306/: Unknown server host "):format(host)
+    assert.equal(want, message:sub(1, #want))
   end)
 
   it("gives up after connect_timeout when nobody answers", function()

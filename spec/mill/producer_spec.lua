@@ -131,7 +131,7 @@ describe("the producer", function()
     for kind in pairs(faults.KINDS) do
       it(kind .. " comes through, says it once, and once that it is over", function()
         local sim = simulate()
-        local p = make()
+        local p = make { deadline_ms = kind == "slow" and 4000 or nil }
         run_published(p, 6)
         assert(sim.faults:add { kind = kind, for_ms = 60000, retry_after = 1, delay_ms = 60000 })
         local want = expected[kind]

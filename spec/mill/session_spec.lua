@@ -80,6 +80,7 @@ describe("a session", function()
     assert.equal("TIMEOUT", result[3])
     assert.is_true(clock.mono_ms() - began < 20000)
     assert.is_nil(session.db)
+    session_.ANSWER_MS = before
     assert(session:query "select 1")
   end)
 end)
@@ -179,6 +180,7 @@ describe("a session whose connection is lost after the login", function()
     coroutine.wrap(function() session:open() end)()
     session:close()
     lose "off"
+    session.options.connect_timeout = 10
     local task = coroutine.wrap(function() return session:query("select 1").rows end)
     local rows
     support.wait(function()
@@ -229,7 +231,7 @@ describe("a session whose connection is lost after the login", function()
     local began = clock.mono_ms()
     local r = run:finish()
     assert.equal(0, r.status, r.err)
-    assert.is_true(clock.mono_ms() - began < 30000, r.err)
+    assert.is_true(clock.mono_ms() - began < 60000, r.err) -- eight waits of 3 s make 26 s
     -- A loaded machine may starve it, but not each time for as long as a connect takes.
     local long = 0
     for gap in r.err:gmatch "did not run for ([%d.]+) s" do

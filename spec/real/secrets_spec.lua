@@ -87,7 +87,8 @@ describe("secrets", function()
       end)
 
       local function env(more)
-        local vars = { TIDEMILL_MYSQL = url, TIDEMILL_KAFKA = os.getenv "TIDEMILL_KAFKA_SASL",
+        local vars = { TIDEMILL_MYSQL = url .. "?connect-timeout=10",
+          TIDEMILL_KAFKA = os.getenv "TIDEMILL_KAFKA_SASL",
           TIDEMILL_KAFKA_CONF = conf .. scram, TIDEMILL_LOG = "debug", TIDEMILL_CONFIG = false }
         for key, value in pairs(more or {}) do vars[key] = value end
         return vars

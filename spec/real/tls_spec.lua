@@ -181,7 +181,7 @@ describe("TLS and passwords", function()
   for i, base in ipairs(real.databases()) do
     describe("of " .. base.name, function()
       local function url(query, host)
-        local text = places[i].url .. "?" .. query
+        local text = places[i].url .. "?connect-timeout=10&" .. query
         return { TIDEMILL_MYSQL = host and text:gsub("@127.0.0.1:", "@" .. host .. ":") or text }
       end
 

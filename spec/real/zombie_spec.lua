@@ -120,6 +120,9 @@ describe("several instances", function()
         local random = real.random "frozen at random"
         local p = live(place)
         local children = { p.start "a", p.start "b", p.start "c" }
+        for _, child in ipairs(children) do -- frozen while it enters its name, it would end with 3
+          real.wait(function() return child:log():find("reads topic", 1, true) end, "its start")
+        end
         local until_ms, thaw = clock.mono_ms() + 20000, {}
         local frozen = 0
         while clock.mono_ms() < until_ms do

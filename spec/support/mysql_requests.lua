@@ -207,7 +207,7 @@ local function waiting_cases(server)
         return one(watcher, "select count(*) from information_schema.processlist where id = "
           .. db:thread_id() .. " and info like 'select get_lock%'") == 1
       end)
-      assert.is_true(db:kill_query())
+      assert.is_true(db:kill_query(DEADLINE_MS))
       local result, _, code = await(db)
       -- MySQL lets get_lock() answer NULL when it is interrupted
       if result then

@@ -64,11 +64,11 @@ function M.new()
     for i, sim in ipairs(world.sims) do urls[i] = sim:url() end
     local all = {
       name = "p" .. number, endpoints = table.concat(urls, ","), symbols = M.SYMBOLS, mode = "all",
-      every_ms = 40, deadline_ms = 4000, clock_every_ms = 60000, weight_limit = 6000,
+      every_ms = 40, deadline_ms = 15000, clock_every_ms = 60000, weight_limit = 6000,
       topic = "t" .. number, brokers = world.server:bootstrap(), state_dir = world.folder,
       spool = world.folder .. "/spool/p" .. number,
       create_topic = true, -- by asking for it by name, which is fast here
-      wait_ms = 3000,
+      wait_ms = 15000,
       retry = { base_ms = 5, cap_ms = 40, open_base_ms = 60, open_cap_ms = 60, threshold = 3 },
     }
     if options and options.name then all.spool = world.folder .. "/spool/" .. options.name end
