@@ -179,8 +179,12 @@ void kafka_client_start(lua_State *L, struct kafka_client *client,
   if (strcmp(text, "false") != 0)
     kafka_trust(client->conf);
   client->rk = rd_kafka_new(type, client->conf, text, sizeof text);
-  if (client->rk == NULL)
-    luaL_error(L, "kafka options: %s", text);
+  if (client->rk == NULL) /* no thread is not the options' fault */
+    luaL_error(L,
+               rd_kafka_last_error() == RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE
+                   ? "kafka: %s"
+                   : "kafka options: %s",
+               text);
   client->conf = NULL; /* librdkafka owns it now */
   client_text(rd_kafka_conf(client->rk), "security.protocol", text,
               sizeof text);

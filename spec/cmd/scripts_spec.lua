@@ -215,6 +215,17 @@ sys.stdin.read()]] } })
     end)
   end
 
+  it("do not take the lack of a thread for a wrong option of Kafka's", function()
+    local file <close> = assert(io.open(dir .. "/r.csv", "w"))
+    file:write "ts_ms,symbol,price\n1000,A,1\n"
+    file:flush()
+    -- No thread gets a stack of 200 TB.
+    local r = run.program { argv = { "bash", "-c", 'ulimit -Ss 200000000000 && exec "$0" "$@"',
+      process.exe(), "run", "scripts/replay.lua", "--set", "file=" .. dir .. "/r.csv" }, env = env() }
+    assert.equal(1, r.status, r.err)
+    assert.matches("kafka: Failed to create thread", r.err, 1, true)
+  end)
+
   it("name a symbol that the exchange does not know", function()
     local address = exchange()
     local r = run({ "run", "scripts/prices.lua", "--for", "20s", "--set", "endpoints=" .. address,
