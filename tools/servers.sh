@@ -43,14 +43,14 @@ say() { echo "servers: $*" >&2; }
 # --- processes ---------------------------------------------------------------
 
 # When process $1 started, in ticks since boot; fails if there is none. A
-# zombie has ended already.
+# zombie has ended, and its ports are free, once its last thread is gone.
 started_at() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
   stat=${stat##*) }
   # shellcheck disable=SC2086
   set -- $stat
-  [ "$1" != Z ] && echo "${20}"
+  { [ "$1" != Z ] || ((${18} > 1)); } && echo "${20}"
 }
 
 # The pid of server $1 if it runs.
@@ -93,23 +93,32 @@ stop() {
 
 # --- ports -------------------------------------------------------------------
 
-# Prints $1 free ports. They are below the range that the kernel gives to
-# outgoing connections: a client that keeps dialling a stopped server there
-# would sooner or later get that very port as its own, and block it.
+# Prints $1 free ports for $2. They are below the range that the kernel gives
+# to outgoing connections: a client that keeps dialling a stopped server there
+# would sooner or later get that very port as its own, and block it. No two
+# names may get the same port, though they choose before either listens.
 free_ports() {
+  local class
+  case $2 in
+    kafka) class=0 ;;
+    kafka-proxied) class=1 ;;
+    mysql) class=2 ;;
+    *) class=3 ;;
+  esac
   perl -MIO::Socket::INET -e '
     open my $f, "<", "/proc/sys/net/ipv4/ip_local_port_range";
     my ($low) = split " ", <$f>;
     $low = 32768 if $low < 20000;
     my @open;
-    for (1 .. 2000) {
+    for (1 .. 8000) {
       last if @open == $ARGV[0];
       my $port = 10000 + int rand($low - 10000);
+      next if $port % 4 != $ARGV[1];
       my $s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1",
                                     LocalPort => $port) or next;
       push @open, $s;
     }
-    print join(" ", map { $_->sockport } @open), "\n"' "$1"
+    print join(" ", map { $_->sockport } @open), "\n"' "$1" "$class"
 }
 
 port_is_free() {
@@ -135,7 +144,7 @@ ports() {
   # shellcheck disable=SC2086
   set -- $kept
   if [ $# -lt "$count" ]; then # none yet, or made when there were fewer
-    echo "$* $(free_ports $((count - $#)))" | sed 's/^ //' >"$base/$name/ports"
+    echo "$* $(free_ports $((count - $#)) "$name")" | sed 's/^ //' >"$base/$name/ports"
   fi
   cat "$base/$name/ports"
 }
@@ -334,7 +343,7 @@ mariadb_launch() {
 
 # Ready when the user can log in, so after the init file has been run.
 sql_ready() {
-  mariadb --no-defaults -h 127.0.0.1 -P "$(cat "$base/$1/ports")" -u "$user" \
+  mariadb --no-defaults --connect-timeout=3 -h 127.0.0.1 -P "$(cat "$base/$1/ports")" -u "$user" \
     "-p$password" -e 'select 1' tidemill >/dev/null 2>&1
 }
 mysql_ready() { sql_ready mysql; }

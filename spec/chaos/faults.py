@@ -171,13 +171,14 @@ KINDS["freeze-long"] = freezing(SESSION_TIMEOUT_S + 1, SESSION_TIMEOUT_S + 4)
 def memory_limit(arena, dice, instance):
     """No more address space than it has, or little more, for a moment. Being
     out of memory may end it (1, abort, SIGSEGV: a stack that cannot grow, 127:
-    its libraries were still being loaded); it must not be wrong."""
+    its libraries were still being loaded, 2: a fail point that could not be set);
+    it must not be wrong."""
     pid = instance.process.pid
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     try:
         with open("/proc/%d/statm" % pid, encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
-        instance.expected.update((1, 3, 127, -signal.SIGABRT, -signal.SIGSEGV))
+        instance.expected.update((1, 2, 3, 127, -signal.SIGABRT, -signal.SIGSEGV))
         soft = size + dice.choice((0, 1 << 20, 16 << 20))
         resource.prlimit(pid, resource.RLIMIT_AS, (soft, unlimited[1]))
         arena.sleep(dice.uniform(0.3, 1.5))
