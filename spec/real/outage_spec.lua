@@ -158,7 +158,7 @@ describe("an outage of " .. AWAY_MS // 1000 .. " s", function()
     end, "the metrics") }
     local read = position(place, o)
     w.peak_kb = 0
-    if away.kafka then real.flush(s.producer) end -- what it did not acknowledge it would get twice
+    if away.kafka then real.flush(s.producer) end -- what was not acknowledged may come twice
     for _, name in ipairs(away) do own(name .. "-kill") end
     local cpu, began = cpu_ms(w.child:pid()), clock.mono_ms()
     local function rest(ms) -- a producer cannot deliver without Kafka

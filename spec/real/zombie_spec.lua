@@ -125,7 +125,7 @@ describe("several instances", function()
         end
         local until_ms, thaw = clock.mono_ms() + 20000, {}
         local frozen = 0
-        while clock.mono_ms() < until_ms do
+        while clock.mono_ms() < until_ms or frozen < 3 do
           p.send(20)
           local i = 1 + random(#children)
           if not thaw[i] and random(10) == 0 then
@@ -141,7 +141,6 @@ describe("several instances", function()
           clock.sleep(50)
         end
         for n in pairs(thaw) do children[n]:kill "CONT" end
-        assert.is_true(frozen >= 3)
         p.finish(table.unpack(children))
       end)
 
