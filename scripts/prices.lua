@@ -27,5 +27,8 @@ local set = mill.settings {
 return {
   kind = "producer",
   name = set.name,
+  check = function(_, ctx)
+    return mill.producer.check(mill.producer.options(set, ctx), ctx.connect)
+  end,
   run = function(_, ctx) return mill.producer.run(mill.producer.options(set, ctx)) end,
 }

@@ -6,6 +6,7 @@
 -- becomes a message; all else is counted by class, logged when it begins and when it is over.
 
 local bans = require "mill.bans"
+local brokers_ = require "mill.brokers"
 local clock = require "host.clock"
 local config = require "mill.config"
 local duration = require "mill.duration"
@@ -20,6 +21,7 @@ local retry = require "mill.retry"
 local starting = require "mill.starting"
 local ticker = require "mill.ticker"
 local timesync = require "mill.timesync"
+local topics = require "mill.topic"
 
 local M = {}
 
@@ -406,6 +408,23 @@ local function open_outbox(self, options)
   error(opened, 0)
 end
 
+-- The fields that are made of options alone; raises a fault where one is wrong.
+local function fields(options)
+  if options.mode ~= "all" and options.mode ~= "each" then
+    fault.raise(fault.USAGE, "--set mode=%s: it is 'all' or 'each'", options.mode)
+  end
+  if not options.name:find("^[%w._-]+$") then
+    fault.raise(fault.USAGE, "--set name=%s: letters, digits, '.', '_' and '-' only", options.name)
+  end
+  return {
+    name = options.name, symbols = ticker.symbols(options.symbols), mode = options.mode,
+    endpoints = endpoints.new(options.endpoints, options.retry), every_ms = options.every_ms,
+    deadline_ms = options.deadline_ms, weight_limit = options.weight_limit, ca = options.ca,
+    sync = timesync.new { every_ms = options.clock_every_ms },
+    requests = {}, wanted = {}, troubles = {},
+  }
+end
+
 --- Make a producer.
 -- @param options table: name, endpoints (text), symbols (text), mode ("all": one request for all
 --   symbols; "each"), every_ms, deadline_ms (of a request), clock_every_ms, weight_limit (0: ask),
@@ -413,19 +432,7 @@ end
 --   (bytes), ca (file), retry (options of mill.endpoints), status_file,
 --   http (address:port for /metrics and /health)
 function M.new(options)
-  if options.mode ~= "all" and options.mode ~= "each" then
-    fault.raise(fault.USAGE, "--set mode=%s: it is 'all' or 'each'", options.mode)
-  end
-  if not options.name:find("^[%w._-]+$") then
-    fault.raise(fault.USAGE, "--set name=%s: letters, digits, '.', '_' and '-' only", options.name)
-  end
-  local self = setmetatable({
-    name = options.name, symbols = ticker.symbols(options.symbols), mode = options.mode,
-    endpoints = endpoints.new(options.endpoints, options.retry), every_ms = options.every_ms,
-    deadline_ms = options.deadline_ms, weight_limit = options.weight_limit, ca = options.ca,
-    sync = timesync.new { every_ms = options.clock_every_ms },
-    requests = {}, wanted = {}, troubles = {},
-  }, Producer)
+  local self = setmetatable(fields(options), Producer)
   self.next_ms = clock.wall_ms() -- the first tick at once, all others on the grid
   self.report = producer_report.open(self, options)
   self.outbox = open_outbox(self, options)
@@ -461,6 +468,20 @@ function M.options(set, ctx)
     limit_ms = ctx.for_ms, status_file = os.getenv("TIDEMILL_STATUS_FILE"),
     http = config.get("http"),
   }
+end
+
+--- Could a producer with these options run? Nothing is opened or sent; a fault says what is wrong.
+-- @param options as M.run takes them
+-- @param connect bool: look at the topic too
+-- @return table: topic; with `connect` partitions and cluster, unless it is still to be created
+function M.check(options, connect)
+  fields(options)
+  brokers_.check_conf(options.conf)
+  local found = connect and topics.ensure {
+    brokers = options.brokers, conf = options.conf, topic = options.topic,
+    later = options.create_topic,
+  } or {}
+  return { topic = options.topic, partitions = found.partitions, cluster = found.cluster_id }
 end
 
 --- Run until a signal, or for `limit_ms`.

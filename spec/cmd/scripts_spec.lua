@@ -215,6 +215,30 @@ sys.stdin.read()]] } })
     end)
   end
 
+  it("are checked before they run: the producer's settings, and its topic", function()
+    local function check(...) return run({ "check", "scripts/prices.lua", ... }, { env = env() }) end
+    local r = check("--connect")
+    assert.same({ 0, "scripts/prices.lua: producer 'prices' writes to topic crypto_prices (3 partitions): "
+      .. "ok\n" }, { r.status, r.out }, r.err)
+    local topics = { "--set", "topic=unmade" }
+    assert.equal(0, check(table.unpack(topics)).status)
+    topics[3] = "--connect"
+    r = check(table.unpack(topics))
+    assert.equal(3, r.status)
+    assert.matches("topic 'unmade' does not exist", r.err)
+    r = check("--connect", "--json", "--set", "topic=unmade", "--set", "create_topic=true")
+    assert.same({ ok = true, script = "scripts/prices.lua", kind = "producer", name = "prices",
+      topic = "unmade" }, json.decode(r.out))
+    for set, said in pairs {
+      ["mode=some"] = "it is 'all' or 'each'", ["symbols=A B"] = "'A B' is not a symbol",
+      ["every=0s"] = "must be more than 0", ["endpoints="] = "the list of endpoints is empty",
+    } do
+      r = check("--set", set)
+      assert.equal(2, r.status, set)
+      assert.matches(said, r.err)
+    end
+  end)
+
   it("do not take the lack of a thread for a wrong option of Kafka's", function()
     local file <close> = assert(io.open(dir .. "/r.csv", "w"))
     file:write "ts_ms,symbol,price\n1000,A,1\n"

@@ -72,10 +72,21 @@ local function look(opts, path)
     local conf = source.conf(object.source)
     brokers_.check_conf(conf)
     if opts.connect then connect(object, conf, out) end
-  elseif opts.connect and object.check then
-    object:check { config = config }
+  elseif object.check then
+    local more = object:check { connect = opts.connect or false, config = config }
+    for key, value in pairs(more or {}) do out[key] = value end
   end
   return out
+end
+
+local function described(out)
+  local text = ("%s: %s '%s'"):format(out.script, out.kind or "script", out.name or out.script)
+  if out.topic then
+    text = ("%s %s topic %s%s"):format(text, out.tables and "reads" or "writes to", out.topic,
+      out.partitions and (" (%d partitions)"):format(out.partitions) or "")
+  end
+  if out.tables then text = text .. " into " .. table.concat(out.tables, ", ") end
+  return text .. ": ok"
 end
 
 -- With --json, what is wrong is told on stdout too.
@@ -93,15 +104,7 @@ end
 function M.run(opts, rest)
   if not rest[1] then fault.raise(fault.USAGE, "usage: %s", M.usage) end
   local out = (opts.json and look_json or look)(opts, rest[1])
-  if opts.json then
-    print(json.encode(out))
-  elseif out.tables then
-    print(("%s: %s '%s' reads topic %s%s into %s: ok"):format(rest[1], out.kind, out.name, out.topic,
-      out.partitions and (" (%d partitions)"):format(out.partitions) or "",
-      table.concat(out.tables, ", ")))
-  else
-    print(("%s: %s '%s': ok"):format(rest[1], out.kind or "script", out.name or rest[1]))
-  end
+  print(opts.json and json.encode(out) or described(out))
   return 0
 end
 
