@@ -192,7 +192,7 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.retention.check.interval.ms=1000
-log.segment.delete.delay.ms=1000
+# Not log.segment.delete.delay.ms: a file that is deleted before it is flushed ends the broker.
 log.cleaner.backoff.ms=1000
 num.network.threads=2
 num.io.threads=4

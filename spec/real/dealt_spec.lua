@@ -63,7 +63,7 @@ describe("partitions of nobody", function()
       real.stopped(child)
     end
     group(0, 0)
-    assert(admin:delete_topic(topic))
+    assert(admin:delete_topic(topic, 30000))
     real.wait(function()
       local found = admin:metadata(topic, 5000)
       return found and (not found.topics[topic] or found.topics[topic].code)

@@ -29,14 +29,15 @@ end
 
 local function delete_records(topic, partition, before)
   local a <close> = kafka.admin { brokers = real.kafka() }
-  local done = assert(a:delete_records({ { topic = topic, partition = partition, offset = before } }))
+  local done = assert(a:delete_records(
+    { { topic = topic, partition = partition, offset = before } }, 30000))
   assert(not done[1].code, done[1].error)
 end
 
 -- Delete the topic, and make one of the same name; `between` is called while there is none.
 local function make_anew(topic, partitions, between)
   local a <close> = kafka.admin { brokers = real.kafka() }
-  assert(a:delete_topic(topic))
+  assert(a:delete_topic(topic, 30000))
   real.wait(function()
     local found = a:metadata(topic, 5000)
     return found and (not found.topics[topic] or found.topics[topic].code)

@@ -223,6 +223,7 @@ function M.topic(o)
   local a <close> = admin()
   local made, message, code = a:create_topic {
     name = name, partitions = o.partitions or 3, replication = 1, config = o.config,
+    timeout_ms = WAIT_MS,
   }
   -- Whoever gives the name may ask again, and the answer to the first try may have been lost.
   if not (o.name and code == "TOPIC_ALREADY_EXISTS") then assert(made, message) end
@@ -242,7 +243,7 @@ end
 --- Give a topic more partitions.
 function M.grow(name, total)
   local a <close> = admin()
-  assert(a:create_partitions(name, total))
+  assert(a:create_partitions(name, total, WAIT_MS))
   M.wait(function()
     local found = a:metadata(name, WAIT_MS)
     return found and found.topics[name] and #found.topics[name].partitions == total
@@ -283,7 +284,7 @@ end
 
 --- Wait until all is delivered.
 function M.flush(producer)
-  assert(producer:flush(WAIT_MS) == 0, "records were not delivered in time")
+  assert(producer:flush(4 * WAIT_MS) == 0, "records were not delivered in time")
   local report = producer:poll(0)
   assert(not report.failed[1], report.failed[1] and report.failed[1].error)
 end
