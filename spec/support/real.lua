@@ -356,9 +356,9 @@ end
 
 -- --- waiting -----------------------------------------------------------------------------------
 
---- Poll until `done()` gives something true; an error after `ms`.
-function M.wait(done, what, ms)
-  return wait(what, done, ms or WAIT_MS)
+--- Poll until `done()` gives something true; an error after `ms`, which ends with what `more()` says.
+function M.wait(done, what, ms, more)
+  return wait(what, done, ms or WAIT_MS, more)
 end
 
 --- Is a child stopped, as by SIGSTOP?
